@@ -29,6 +29,7 @@ _LONG = (
     "upkeep/test_simulation.py",
     "fleet/test_kills.py",
     "docs/test_policies.py",
+    "integration/test_meddling.py",
     "integration/test_luks.py",
     "integration/test_data_files.py",
 )

@@ -41,6 +41,7 @@ from puller.pipeline.lane import Lane
 from puller.pipeline.ratelimit import RateLimit
 from puller.pipeline.readgate import GentleGate
 from puller.recovery.booting import image_server, pulling
+from puller.recovery.booting.held import machine_held
 from puller.recovery.booting.record import BootedDisk
 from puller.recovery.files import appliance
 from puller.recovery.proving import waiting
@@ -289,9 +290,18 @@ def _pull(place: Place) -> None:
 
     place.patch.setattr(pulling._Pulling, "_look", look)
     place.patch.setattr(pulling._Pulling, "_slow_down", lambda *_: None)
+    place.patch.setattr(pulling._Pulling, "_prepare", lambda *_: None)
     place.patch.setattr(pulling._Pulling, "_require_room", lambda *_: None)
     booted: Any = SimpleNamespace(name="web1-boot", connect="qemu:///system")
     pulling._Pulling(booted, place.scope, None, ignore).pull(BootedDisk("vda", 1, "/vda.qcow2"))
+
+
+def _discard(place: Place) -> None:
+    machine: Any = SimpleNamespace(name="web1-boot", uuid=place.folder.name, folder=place.folder)
+    place.patch.setattr(pulling, "_INTERVAL", LONG)
+    with machine_held(machine):
+        place.waiting()
+        pulling._is_discarded(machine, place.scope)
 
 
 def _evidence(place: Place) -> None:
@@ -326,6 +336,7 @@ WAITS: dict[str, Callable[[Place], object]] = {
     "an event of libvirt": _event,
     "the start of an image server": _image_server,
     "a pull behind a running guest": _pull,
+    "a discard behind a pull": _discard,
     "a command of a job": _hook,
     "the lease of another prune": _lease,
     "the answer of a worker": _worker,

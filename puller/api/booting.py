@@ -172,7 +172,7 @@ def pull_booted(
         The record of the machine, which needs neither the repository nor a server any more.
 
     Raises:
-        NotBooted: No machine of this name was booted.
+        NotBooted: No machine of this name was booted, or it was discarded meanwhile.
         DomainNotRunning: The machine is off: see :func:`puller.resume_booted`.
         PullIncomplete: Data of the point is damaged.
         HypervisorError: libvirt cannot be reached for 150 s, or refuses.

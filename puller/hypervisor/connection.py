@@ -171,6 +171,12 @@ class Host(Scoped):
         with translate(f"cannot list the networks of {self.uri}"):
             return frozenset(network.name() for network in self._connection.listAllNetworks())
 
+    def inactive_networks(self) -> frozenset[str]:
+        """Return the names of libvirt's networks that are not active."""
+        with translate(f"cannot list the networks of {self.uri}"):
+            asleep = self._connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_INACTIVE)
+            return frozenset(network.name() for network in asleep)
+
     def start_transient(self, xml: str, advice: str) -> Domain:
         """Start the domain of ``xml`` without defining it, with its processors stopped.
 

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -505,7 +505,9 @@ def damage_a_chunk() -> None:
     repository.store.put(pack.name, bytes(content))
 
 
-SCENES = (
+Scene = Callable[[Stage], dict[str, Any]]
+
+SCENES: tuple[Scene, ...] = (
     failures,
     strange_host,
     full_storage,
@@ -518,7 +520,8 @@ SCENES = (
 )
 
 
-def main() -> int:
+def play(known: Iterable[Scene]) -> int:
+    """Play the scenes, or those of them that the command line names."""
     folder = Path(sys.argv[1])
     folder.chmod(0o711)  # QEMU's user enters it
     wanted = sys.argv[2:]
@@ -530,10 +533,10 @@ def main() -> int:
     (folder / "store").mkdir()
     with PrivateLibvirt(folder / "daemon", apart=True) as daemon, Seaweed(folder / "store") as seaweed:
         stage = Stage(folder, daemon, seaweed)
-        scenes = [scene for scene in SCENES if not wanted or scene.__name__ in wanted]
+        scenes = [scene for scene in known if not wanted or scene.__name__ in wanted]
         json.dump({scene.__name__: scene(stage) for scene in scenes}, sys.stdout, indent=1)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(play(SCENES))

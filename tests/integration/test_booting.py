@@ -142,7 +142,7 @@ def test_a_machine_boots_on_a_host_that_lacks_what_was_around_it(scenes: dict[st
     strange = scenes["strange_host"]
     assert (strange["began"]["code"], strange["runs"]) == (0, True), strange["began"]
     assert (strange["links"], strange["arguments"]) == (3, [])
-    assert "this host has no network br-nowhere" in strange["began"]["stderr"]
+    assert "this host has no active network br-nowhere" in strange["began"]["stderr"]
     assert "without qemu:commandline" in strange["began"]["stderr"]
     assert strange["left"] == []
 

@@ -20,7 +20,7 @@ from puller.cli.output.settings import Settings
 from puller.cli.output.streams.console import printable
 from puller.cli.output.times import duration
 from puller.cli.signals import Stopped
-from puller.errors import Interrupted, PullerError, UsageError
+from puller.errors import Interrupted, NotBooted, PullerError, UsageError
 from puller.events import Notice, Observer
 
 if TYPE_CHECKING:
@@ -167,6 +167,8 @@ def _pulled(repository: Repository, name: str, limit: int | None, observer: Obse
 
     try:
         api.pull_booted(repository, name, limit=limit, observer=observer)
+    except NotBooted:  # discarded meanwhile
+        raise
     except PullerError as error:
         return error
     except Stopped as stop:

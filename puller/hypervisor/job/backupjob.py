@@ -29,6 +29,8 @@ _READY = libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL
 _PRESERVE = 1 << 1
 """``VIR_DOMAIN_BACKUP_BEGIN_PRESERVE_SHUTDOWN_DOMAIN``, which a library before 11.10 does not name."""
 
+_PULLED = "Wait until it is pulled: 'puller boot --list' shows when a booted machine stands alone."
+
 _PRESERVES = 11_010_000
 """The first version of libvirt's daemon that accepts it; earlier ones refuse flags that they do not know."""
 
@@ -98,8 +100,25 @@ class BackupJob(FrozenDisks):
 
     def _begin(self) -> None:
         record = checkpoint_xml(self.checkpoint, self._tracked) if self._tracked else None
-        with translate(f"cannot begin a backup of domain {self._domain.name}"):
-            self._domain.handle.backupBegin(self._xml(), record, self._flags())
+        doing = f"cannot begin a backup of domain {self._domain.name}"
+        with translate(doing):
+            try:
+                self._domain.handle.backupBegin(self._xml(), record, self._flags())
+            except libvirt.libvirtError as error:
+                if (target := self._pulled()) is None:
+                    raise
+                raise JobRunning(
+                    f"{doing}: the data of disk {target} is being pulled", advice=_PULLED
+                ) from error
+
+    def _pulled(self) -> str | None:
+        """Return the disk with a job of ``virDomainBlockPull``, which libvirt allows no backup beside."""
+        for target in self._bases:
+            with suppress(libvirt.libvirtError):
+                job = self._domain.handle.blockJobInfo(target, 0)
+                if job and job["type"] == libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_PULL:
+                    return target
+        return None
 
     def _flags(self) -> int:
         """Return the flags of the start.

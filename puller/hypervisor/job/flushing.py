@@ -7,6 +7,7 @@ https://www.qemu.org/docs/master/system/monitor.html.
 from __future__ import annotations
 
 import json
+from os.path import normpath
 from typing import Any
 
 from puller.errors import HypervisorError
@@ -17,7 +18,10 @@ from puller.hypervisor.faults import translate
 def flush_image(domain: Domain, path: str) -> None:
     """Let QEMU write all that it holds of the qcow2 image at ``path``. Raises HypervisorError."""
     nodes = _ask(domain, path, "query-named-block-nodes", {"flat": True})
-    names = [node["node-name"] for node in nodes if node["drv"] == "qcow2" and node["file"] == path]
+    wanted = normpath(path)
+    names = [
+        node["node-name"] for node in nodes if node["drv"] == "qcow2" and normpath(node["file"]) == wanted
+    ]
     if not names:
         raise HypervisorError(f"cannot flush {path}: the QEMU of domain {domain.name} does not have it open")
     for name in names:

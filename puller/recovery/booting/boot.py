@@ -53,6 +53,7 @@ from puller.recovery.attachments import read_attachment
 from puller.recovery.booting import image_server, record
 from puller.recovery.booting.discard import remove_after_failure
 from puller.recovery.booting.held import machine_held
+from puller.recovery.booting.networks import require_active
 from puller.recovery.booting.qemu_socket import socket_in
 from puller.recovery.booting.record import Booted, BootedDisk
 from puller.recovery.booting.wholeness import server_behind
@@ -140,6 +141,7 @@ class _Booting:
     def _boot(self) -> None:
         booted = self._booted
         xml = self._domain(booted)  # whatever is refused is refused before anything is started
+        require_active(xml, self._host)
         image_server.start(booted, self._repository, self._point, self._wanted.environment)
         self._keep()
         for disk in booted.disks:
@@ -229,15 +231,17 @@ class _Booting:
         return domain.xml if self._wanted.memory is None else with_memory(domain.xml, self._wanted.memory)
 
     def _absent_networks(self, xml: str) -> frozenset[str]:
-        """Return the networks and bridges that this host lacks; a machine with its cables out needs none."""
+        """Return the networks and bridges that do not work here; a machine with its cables out needs none."""
         used = networks_of(xml)
         here = frozenset[str]()
         if used:
             with suppress(HypervisorError):  # a libvirt without networks
-                here = self._host.networks()
+                here = self._host.networks() - self._host.inactive_networks()
         absent = frozenset(name for name in used - here if not (_INTERFACES / name).exists())
         for name in sorted(absent):
-            self._tell(f"this host has no network {name}: {self._name} gets an interface that leads nowhere")
+            self._tell(
+                f"this host has no active network {name}: {self._name} gets an interface that leads nowhere"
+            )
         return absent
 
     def _tell_rest(self, domain: RestoredDomain) -> None:

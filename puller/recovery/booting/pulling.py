@@ -8,22 +8,34 @@ from __future__ import annotations
 
 import shutil
 import time
-import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
 
 from puller.cancelling import WORK, CancelScope
-from puller.errors import DomainNotRunning, HypervisorError, JobRunning, NoSuchDomain, PullIncomplete
+from puller.errors import (
+    DomainNotRunning,
+    HypervisorError,
+    JobRunning,
+    Locked,
+    NoSuchDomain,
+    NotBooted,
+    OutputFailed,
+    PullIncomplete,
+)
 from puller.events import DiskDone, DiskPlanned, DiskProgress, Notice, Observer
 from puller.hypervisor.connection import Host
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.job.blockpull import begin_pull, end_pull, images_behind, pull_progress, set_pull_rate
 from puller.recovery.booting import image_server, record
+from puller.recovery.booting.defined import forget_server, hold_server
 from puller.recovery.booting.discard import find_domain, release_point
+from puller.recovery.booting.held import machine_held
 from puller.recovery.booting.record import Booted, BootedDisk
 from puller.recovery.booting.wholeness import names_behind, require_whole
+from puller.recovery.targets import outputs
 from puller.repository.repository import Repository
 from puller.units import GIB, format_bytes
 
@@ -46,8 +58,30 @@ def pull(booted: Booted, repository: Repository, rate: int | None, observer: Obs
     """Pull all disks, at most ``rate`` bytes per second, and return the record of what stands alone then.
 
     Raises PullIncomplete if data is lost, HypervisorError if libvirt's daemon stays away. The guest runs on
-    in any case, and QEMU goes on with the disk that it is pulling if puller ends.
+    in any case, and QEMU goes on with the disk that it is pulling if puller ends. Raises NotBooted if
+    somebody has discarded the machine meanwhile.
     """
+    try:
+        return _pull(booted, repository, rate, observer)
+    except (DomainNotRunning, NoSuchDomain, OutputFailed) as error:
+        if not _is_discarded(booted, repository.scope):
+            raise
+        raise NotBooted(
+            f"machine {booted.name} was discarded while its data was pulled",
+            advice="Boot the point again if you need the machine.",
+        ) from error
+
+
+def _is_discarded(booted: Booted, scope: CancelScope) -> bool:
+    """Whoever discards the machine holds it until the record is gone, too."""
+    while True:
+        with suppress(Locked), machine_held(booted):
+            return not (booted.folder / record.NAME).exists()
+        scope.check()
+        scope.pause(_INTERVAL)
+
+
+def _pull(booted: Booted, repository: Repository, rate: int | None, observer: Observer) -> Booted:
     booted = msgspec.structs.replace(booted, state="pulling")
     record.write(booted)
     puller = _Pulling(booted, repository.scope, rate, observer)
@@ -77,14 +111,18 @@ class _Pulling:
         """Return when the disk needs nothing behind its image any more."""
         self._observer(DiskPlanned(self.booted.name, disk.disk, disk.size, disk.size))
         self.ask(lambda host: self._slow_down(host, disk))
+        if self.ask(lambda host: self._is_behind(host, disk)):
+            self.ask(lambda host: self._prepare(host, disk))
         begun = refused = 0
         while self.ask(lambda host: self._is_behind(host, disk)):
             self._require_room(disk)
-            # libvirt's XML follows QEMU's jobs late on a busy host; the image's own header does not.
-            if not self.ask(lambda host: self._look(host, disk)) and names_behind(disk) is not None:
-                if begun == _TRIES or refused == _REFUSALS:
+            if not self.ask(lambda host: self._look(host, disk)):
+                # libvirt's XML follows QEMU's jobs late on a busy host; the image's own header does not. But
+                # an earlier QEMU may have removed the name from the header, and was then killed.
+                late = begun > 0 and names_behind(disk) is None
+                if refused == _REFUSALS or (begun == _TRIES and not late):
                     raise self._incomplete(disk)
-                if self.ask(lambda host: self._begin(host, disk)):
+                if not late and self.ask(lambda host: self._begin(host, disk)):
                     begun += 1
                 else:
                     refused += 1
@@ -97,12 +135,25 @@ class _Pulling:
         self._observer(DiskProgress(self.booted.name, disk.disk, disk.size, disk.size, 0))
         self._observer(DiskDone(self.booted.name, disk.disk))
 
+    def _prepare(self, host: Host, disk: BootedDisk) -> None:
+        """A snapshot in the image would lose what it reads from behind; one over it would be pulled into."""
+        domain = _running(self.booted, host)
+        if snapshots := domain.snapshots():
+            raise PullIncomplete(
+                f"cannot pull disk {disk.disk} of {domain.name}: the machine has snapshots "
+                f"({', '.join(snapshots)}), which need the point",
+                advice="Delete them with 'virsh snapshot-delete', then run "
+                f"'puller boot --resume {domain.name} --keep'.",
+            )
+        hold_server(self.booted, disk, domain, host)
+
     def _is_behind(self, host: Host, disk: BootedDisk) -> bool:
         return images_behind(_running(self.booted, host).xml()).get(disk.disk, False)
 
     def _require_room(self, disk: BootedDisk) -> None:
         """Leave room to the guest: it is paused at its next write where there is none."""
-        usage = shutil.disk_usage(self.booted.folder)
+        with outputs.translated(self.booted.storage):
+            usage = shutil.disk_usage(self.booted.folder)
         reserve = min(GIB, usage.total // _SHARE)
         if usage.free >= reserve:
             return
@@ -195,15 +246,4 @@ def require_alone(booted: Booted, domain: Domain, host: Host) -> None:
     for disk in booted.disks:
         if (behind := names_behind(disk)) is not None:
             raise PullIncomplete(f"{disk.overlay} still names {behind} behind it")
-    if any(images_behind(domain.inactive_xml()).values()):
-        host.define(_without_behind(booted, domain.secure_xml()), "Run the same command again.")
-
-
-def _without_behind(booted: Booted, xml: str) -> str:
-    root = ET.fromstring(xml)
-    pulled = {disk.disk for disk in booted.disks}
-    for disk in root.iterfind("./devices/disk"):
-        target, behind = disk.find("./target"), disk.find("./backingStore")
-        if target is not None and behind is not None and target.get("dev") in pulled:
-            disk.remove(behind)
-    return ET.tostring(root, encoding="unicode")
+    forget_server(booted, domain, host)

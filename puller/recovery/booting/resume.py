@@ -14,6 +14,7 @@ from puller.recovery.booting import image_server, record
 from puller.recovery.booting.boot import run_guest
 from puller.recovery.booting.discard import find_domain
 from puller.recovery.booting.held import machine_held
+from puller.recovery.booting.networks import require_active
 from puller.recovery.booting.pulling import require_alone
 from puller.recovery.booting.record import Booted
 from puller.recovery.booting.wholeness import put_behind
@@ -41,6 +42,8 @@ def _resume(booted: Booted, repository: Repository, environment: Mapping[str, st
                 f"libvirt at {booted.connect} has no domain {booted.name} ({booted.uuid})",
                 advice=f"Define it again with virsh; its overlays are in {booted.storage}.",
             )
+        if not domain.is_active():
+            require_active(domain.inactive_xml(), host)
         if booted.state == "standalone":
             pass
         elif all(

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import os
-import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import msgspec
@@ -24,10 +23,10 @@ import msgspec
 from puller.errors import HypervisorError, PullIncomplete
 from puller.host.qemu import Failure, qemu_img
 from puller.hypervisor.connection import Host
-from puller.hypervisor.domain.definition.restoredxml import NbdExport, backing_store
 from puller.hypervisor.domain.disks.image import image_facts
 from puller.hypervisor.domain.domain import Domain
 from puller.hypervisor.job.flushing import flush_image
+from puller.recovery.booting.defined import name_server
 from puller.recovery.booting.record import Booted, BootedDisk
 from puller.recovery.targets import outputs
 from puller.units import GIB
@@ -55,22 +54,27 @@ def require_whole(booted: Booted, disk: BootedDisk, domain: Domain) -> None:
 
     Raises PullIncomplete, HypervisorError, OutputFailed.
     """
-    _write_back(disk)  # first, because the guest may have to wait for QEMU's own flush
-    flush_image(domain, disk.overlay)
-    _write_back(disk)
-    if not _is_whole(disk):
-        raise PullIncomplete(
-            f"{disk.overlay} lacks data: QEMU ended after its pull, and lost what it had in memory",
-            advice=f"Shut the machine off, then run 'puller boot --resume {booted.name}'.",
-        )
+    if names_behind(disk) is None:  # otherwise the machine was started from another definition
+        _write_back(disk)  # first, because the guest may have to wait for QEMU's own flush
+        flush_image(domain, disk.overlay)
+        _write_back(disk)
+        if _is_whole(disk):
+            return
+    raise PullIncomplete(
+        f"{disk.overlay} lacks data, and the running machine has no server behind it",
+        advice=f"Make sure that {booted.storage} has room, then run 'puller boot --resume {booted.name}' "
+        "again. If that does not help, the machine was started without the server, and its guest has "
+        "read zeros: discard it, and boot the point again.",
+    )
 
 
 def put_behind(booted: Booted, domain: Domain, host: Host) -> None:
-    """Put the server behind each image again that is not known to be whole. The ``domain`` is shut off.
+    """Put the server behind each image again that names none and lacks data. The ``domain`` is shut off.
 
     Raises HypervisorError.
     """
-    doubtful = [disk for disk in booted.disks if not disk.whole and names_behind(disk) is None]
+    nameless = [disk for disk in booted.disks if not disk.whole and names_behind(disk) is None]
+    doubtful = [disk for disk in nameless if not _is_whole(disk)]
     for disk in doubtful:
         failure = Failure(
             HypervisorError, f"cannot put the server behind {disk.overlay}", "Check the image's storage."
@@ -78,7 +82,7 @@ def put_behind(booted: Booted, domain: Domain, host: Host) -> None:
         words = ["rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", server_behind(booted, disk)]
         qemu_img([*words, "--", disk.overlay], _SECONDS, failure)
     if doubtful:
-        host.define(_with_behind(booted, domain.secure_xml(), doubtful), "Run the same command again.")
+        name_server(booted, doubtful, domain, host)
 
 
 def server_behind(booted: Booted, disk: BootedDisk) -> str:
@@ -107,16 +111,3 @@ def _is_present(disk: BootedDisk, start: int) -> bool:
     piece = [f"--start-offset={start}", f"--max-length={min(_PIECE, disk.size - start)}"]
     words = ["map", "--force-share", "--output=json", "-f", "qcow2", *piece, "--", disk.overlay]
     return all(found.present for found in _RANGES.decode(qemu_img(words, _SECONDS, failure)))
-
-
-def _with_behind(booted: Booted, xml: str, disks: list[BootedDisk]) -> str:
-    root = ET.fromstring(xml)
-    wanted = {disk.disk for disk in disks}
-    for element in root.iterfind("./devices/disk"):
-        target = element.find("./target")
-        if target is None or (name := target.get("dev", "")) not in wanted:
-            continue
-        if (behind := element.find("./backingStore")) is not None:
-            element.remove(behind)
-        element.append(backing_store(NbdExport(Path(booted.socket), name)))
-    return ET.tostring(root, encoding="unicode")
