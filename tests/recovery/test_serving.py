@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +15,7 @@ import puller
 from puller.cancelling import CancelScope, RetryPolicy
 from puller.errors import DamagedData, StoreError
 from puller.recovery.serving import fetching
-from puller.recovery.serving.chunks import ChunkCache, Place
+from puller.recovery.serving.chunks import ChunkCache, Claim, Place
 from puller.recovery.serving.disk import ServedDisk
 from puller.recovery.serving.exports import Exports
 from puller.recovery.serving.fetching import Fetcher
@@ -26,6 +26,7 @@ from puller.recovery.serving.session import Session, decode_session, encode
 from puller.repository.format.pages import PackTable
 from puller.repository.reading.damage import Damage
 from puller.repository.reading.image import DiskImage, PackJob
+from puller.store.base import Body
 from puller.store.directory.folder import FolderStore
 from puller.units import CHUNK, MIB
 from tests.lab.archive import make_point
@@ -228,6 +229,50 @@ def test_a_store_that_stays_away_is_an_error_and_never_wrong_data(served: Served
     away.rename(served.folder)
     assert served.read(5 * MIB, MIB) == CONTENT[5 * MIB : 6 * MIB]
     assert served.read(len(CONTENT) - 9, 9) == CONTENT[-9:]
+
+
+def test_what_another_thread_asked_for_too_early_is_asked_for_again(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asked before the store came back; its answer comes late, to a reader who waits for it."""
+    places = served.disk._places(0, 1)
+    early, cache = served.disk._cache.claim(places.values()), served.disk._cache
+    claim = cache.claim
+
+    def claim_and_miss(wanted: Iterable[Place]) -> Claim:
+        claimed = claim(wanted)
+        late = {place: Damage(0, CHUNK, "is missing from the store") for place in early.mine}
+        early.mine.clear()
+        cache.deliver(late)
+        return claimed
+
+    monkeypatch.setattr(cache, "claim", claim_and_miss)
+    assert served.read(0, CHUNK) == CONTENT[:CHUNK]
+
+
+def test_the_protection_that_is_being_put_at_the_end_does_not_stay(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store carries out what was asked of it, also for who does not wait for its answer."""
+    put = FolderStore.put_new
+    under_way, go_on, landed = threading.Event(), threading.Event(), threading.Event()
+
+    def slow_put(store: FolderStore, key: str, body: Body) -> None:
+        under_way.set()
+        go_on.wait(60)
+        put(store, key, body)
+        landed.set()
+
+    monkeypatch.setattr(FolderStore, "put_new", slow_put)
+    renewing = threading.Thread(target=served.exports._hold._renew)
+    renewing.start()
+    assert under_way.wait(60)
+    threading.Timer(0.5, go_on.set).start()
+    served.exports.end()
+    assert landed.wait(60)
+    renewing.join()
+    repository = puller.open_repository(str(served.folder), password="secret")
+    assert repository.keeps.listed() == []
 
 
 def test_threads_that_read_the_same_ask_the_store_once(

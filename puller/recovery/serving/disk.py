@@ -134,16 +134,31 @@ class ServedDisk:
         return _wanted(places, self._cache.claim(places.values()).mine)
 
     def _contents(self, places: Mapping[int, Place]) -> dict[Place, bytes]:
-        """Return the contents at ``places``, by chunk. Raises DamagedData with the first that is lost."""
+        """Return the contents at ``places``, by chunk. Raises DamagedData with the first that is lost.
+
+        What seems lost is read once more: another thread may have asked for it before the store came back.
+        """
+        found, missed = self._fetch(places)
+        if missed:
+            again, lasting = self._fetch({chunk: place for chunk, place in places.items() if place in missed})
+            for place, damage in lasting.items():
+                raise lost(self.name, self._here(places, place, damage))
+            found |= again
+        return found
+
+    def _fetch(self, places: Mapping[int, Place]) -> tuple[dict[Place, bytes], dict[Place, Damage]]:
+        """Return what this thread or another one could fetch, and why the rest seems lost."""
         claim = self._cache.claim(places.values())
         self._fetcher.fetch(self._image, _wanted(places, claim.mine))
         found: dict[Place, bytes] = dict(claim.found)
+        missed: dict[Place, Damage] = {}
         for place, future in (claim.mine | claim.awaited).items():
             content: Content = future.result()
             if isinstance(content, Damage):
-                raise lost(self.name, self._here(places, place, content))
-            found[place] = content
-        return found
+                missed[place] = content
+            else:
+                found[place] = content
+        return found, missed
 
     def _here(self, places: Mapping[int, Place], place: Place, damage: Damage) -> Damage:
         """Say where this reader meets the damage: the chunk may have been fetched for another one, with the

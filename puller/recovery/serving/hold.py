@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
-from puller.cancelling import cleanup
+from puller.cancelling import CancelScope, cleanup
 from puller.errors import PullerError
 from puller.repository.points import Point
 from puller.repository.records.kept import Keep, new_name
@@ -21,6 +21,9 @@ LASTS = timedelta(days=1)
 RENEWAL = 6 * 3600.0
 """Seconds between two renewals: the store may be gone for most of a day."""
 
+_GRACE = 5.0
+"""Seconds that the end waits for a put that is under way."""
+
 
 class Hold:
     """A keep of the server's own, put anew before the one before is deleted.
@@ -29,7 +32,7 @@ class Hold:
     """
 
     def __init__(self, repository: Repository, point: Point, tell: Callable[[str], None]) -> None:
-        self._scope = repository.scope.child()
+        self._scope = CancelScope(repository.scope.policy, tell)  # ends later than the reads: see end()
         self._repository = repository.within(self._scope)
         self._point = point
         self._tell = tell
@@ -42,8 +45,12 @@ class Hold:
         threading.Thread(target=self._keep_until_cancelled, name="keep", daemon=True).start()
 
     def end(self) -> None:
-        """Delete the keep. If that fails, it ends by itself. It may be called twice."""
-        self._scope.cancel()
+        """Delete the keep. If that fails, it ends by itself. It may be called twice.
+
+        A put under way gets some time: one that is cut off may take effect after the deletion.
+        """
+        with _held_for(self._lock, _GRACE):
+            self._scope.cancel()
         with self._lock, suppress(PullerError):
             keys, self._keys = self._keys, []
             self._repository.within(cleanup()).keeps.delete(keys)
@@ -84,3 +91,14 @@ class Hold:
             return
         text = f"cannot keep point {self._point.point} from being pruned while it is served"
         self._tell(f"{text}: {error.message}")
+
+
+@contextmanager
+def _held_for(lock: threading.Lock, seconds: float) -> Iterator[None]:
+    """Hold the lock meanwhile, unless it does not become free within ``seconds``."""
+    held = lock.acquire(timeout=seconds)
+    try:
+        yield
+    finally:
+        if held:
+            lock.release()
