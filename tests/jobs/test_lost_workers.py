@@ -187,7 +187,7 @@ def test_every_error_can_be_made_anew_with_its_advice() -> None:
     kinds = [PullerError]
     for kind in kinds:
         kinds.extend(kind.__subclasses__())
-    for kind in kinds:
+    for kind in (kind for kind in kinds if kind.__module__ == PullerError.__module__):
         made = kind("why", advice="Do it.")
         assert (made.message, made.advice) == ("why", "Do it.")
     refused = MonitorRefused("cannot stop: no", "no")
