@@ -27,9 +27,9 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from puller import api
+from puller import __version__, api
 from puller.cancelling import CancelScope
-from puller.errors import PullerError
+from puller.errors import PullerError, WorkerLost
 from puller.events import Event, Notice
 from puller.jobs.batch import cause_of
 from puller.repository.format.descriptor import Descriptor
@@ -94,7 +94,10 @@ class Answer:
 
 
 def main() -> None:
-    """Work for the process at the other end of the socket whose number is the first argument."""
+    """Work for the process at the other end of the socket whose number is the first argument.
+
+    The second argument is the version of puller in that process.
+    """
     gc.freeze()  # modules stay: each collection would visit all of their objects
     gc.enable()
     sys.unraisablehook = lambda _: None  # nobody can handle what abandoned requests raise
@@ -102,11 +105,22 @@ def main() -> None:
     os.set_inheritable(connection.fileno(), False)
     wakeups = _catch_signals()
     try:
+        _require_version(sys.argv[2], connection)
         opening = connection.recv()
     except (EOFError, OSError):  # the process of the job is gone
         os._exit(0)
     _Worker(connection, wakeups, opening).run()
     os._exit(0)  # the interpreter would take apart all objects first
+
+
+def _require_version(version: str, connection: Connection) -> None:
+    """End this process if the other has another version: it may mean other things by what it sends."""
+    if version != __version__:
+        error = WorkerLost(
+            f"puller {version} was replaced by {__version__} during the job", advice="Run the job again."
+        )
+        connection.send(Answer(error=error, is_last=True))
+        os._exit(0)
 
 
 def _catch_signals() -> int:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Self
 
+from puller import __version__
 from puller.cancelling import CancelScope
 from puller.errors import Interrupted, PullerError, WorkerLost
 from puller.events import Event, Observer
@@ -165,7 +166,7 @@ def _start(descriptor: int) -> subprocess.Popen[bytes]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         return subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(descriptor), os.pathsep.join(sys.path)],
+            [sys.executable, "-c", _PROGRAM, str(descriptor), __version__, os.pathsep.join(sys.path)],
             env=_LIMITS | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -173,6 +173,14 @@ def test_a_host_without_processes_or_descriptors_fails_the_domain(
     assert "'parallel'" in caught.value.advice
 
 
+def test_a_worker_of_another_version_refuses(opening: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade replaces the program while a job runs."""
+    monkeypatch.setattr(workers, "__version__", "0.0.1")
+    replaced = pytest.raises(WorkerLost, match=r"puller 0\.0\.1 was replaced by")
+    with Workers(opening, CancelScope()) as pool, replaced:
+        pool.take("good", ignore)
+
+
 def test_a_worker_ends_if_the_job_dies_while_it_starts(opening: Opening) -> None:
     process = workers._Process(opening)
     number = process._process.pid
