@@ -369,8 +369,8 @@ class MonitorRefused(HypervisorError):
         "See what QEMU says, and 'QEMU without libvirt' in the documents for what puller does in it."
     )
 
-    def __init__(self, message: str, reason: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, reason: str = "", *, advice: str | None = None) -> None:
+        super().__init__(message, advice=advice)
         self.reason = reason
 
 

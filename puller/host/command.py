@@ -13,7 +13,7 @@ from functools import partial
 from puller.cancelling import CancelScope
 from puller.errors import CommandFailed
 
-_NOT_FOR_CHILDREN = {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "PULLER_PASSWORD"}
+NOT_FOR_CHILDREN = frozenset({"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "PULLER_PASSWORD"})
 """Environment variables for this process only."""
 
 
@@ -27,7 +27,7 @@ def run_command(
     when ``scope`` is cancelled, together with all processes of its process group. Raises CommandFailed if it
     cannot be run or took too long; Interrupted.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
+    environment = {name: value for name, value in os.environ.items() if name not in NOT_FOR_CHILDREN}
     try:
         child = subprocess.Popen(
             words, env={**environment, **facts}, stdin=subprocess.DEVNULL, stdout=2, start_new_session=True

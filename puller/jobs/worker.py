@@ -82,11 +82,15 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a domain: its point, or the error and where it was raised."""
+    """What came of a domain: its point, or the error and where it was raised.
+
+    After one that ``is_last`` the worker ends: it was asked to.
+    """
 
     point: Point | None = None
     error: BaseException | None = None
     trace: str = ""
+    is_last: bool = False
 
 
 def main() -> None:
@@ -97,8 +101,11 @@ def main() -> None:
     connection = Connection(int(sys.argv[1]))
     os.set_inheritable(connection.fileno(), False)
     wakeups = _catch_signals()
-    with suppress(EOFError):  # the process of the job is gone
-        _Worker(connection, wakeups, connection.recv()).run()
+    try:
+        opening = connection.recv()
+    except (EOFError, OSError):  # the process of the job is gone
+        os._exit(0)
+    _Worker(connection, wakeups, opening).run()
     os._exit(0)  # the interpreter would take apart all objects first
 
 
@@ -149,11 +156,17 @@ class _Worker:
 
     def _back_up(self, domain: str) -> None:
         try:
-            answer = Answer(self._take(domain))
+            self._send(self._answer(domain))
+        except BaseException:  # noqa: BLE001 - the process of the job waits for an answer, or for the end
+            traceback.print_exc()
+            os._exit(1)
+
+    def _answer(self, domain: str) -> Answer:
+        try:
+            return Answer(self._take(domain), is_last=self._scope.cancelled)
         except BaseException as error:  # noqa: BLE001 - the process of the job reports any error
             trace = "".join(traceback.format_exception(error))
-            answer = Answer(error=portable(cause_of(error, self._scope)), trace=trace)
-        self._send(answer)
+            return Answer(error=portable(cause_of(error, self._scope)), trace=trace)
 
     def _take(self, domain: str) -> Point:
         self._scope.check()

@@ -69,7 +69,8 @@ from puller.units import CHUNK, MIB, Extent, Kind, chunk_count, format_bytes
 Flags = NDArray[np.bool_]
 
 _ZEROS = bytes(CHUNK)
-_CORES = os.cpu_count() or 1
+_CORES = len(os.sched_getaffinity(0))
+"""Those that puller may use: a unit's AllowedCPUs= can leave it fewer than the host has."""
 
 MOST_UPLOADS = 24
 """Most uploads at once to any store: more connections would be impolite to a server."""
