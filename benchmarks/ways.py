@@ -1,4 +1,4 @@
-"""What each way to another host's disks costs: the figures of docs/performance.md.
+"""What each way to another host's disks costs: the figures of docs/measurements.md.
 
     python -m benchmarks.ways         # 1 GiB of random data, three reads and three empty runs by each way
 

@@ -3,7 +3,7 @@
     scripts/soak_trust.py [--cases N] [--runs N]
 
 The cases are those of tests/integration/test_foreign.py; `scripts/soak --foreign N` plays them alone. The
-table is that of docs/performance.md: how often one run finds that a part of the stored chunks has another
+table is that of docs/measurements.md: how often one run finds that a part of the stored chunks has another
 content, by the real choice of places on simulated disks of 100 GiB.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
@@ -309,15 +310,23 @@ def test_doctor_sees_that_the_agent_answers(domain: Domain) -> None:
     assert agent_state(domain) is AgentState.ANSWERS
 
 
+def _when_started(of_process: Path) -> bytes:
+    """Return what the file has once the process has it: the kernel fills it shortly after the start."""
+    deadline = time.monotonic() + 60
+    while not (content := of_process.read_bytes()):
+        assert time.monotonic() < deadline
+    return content
+
+
 def test_the_command_after_the_thaw_is_not_for_other_users_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may contain a password, and everybody can read a command line."""
     after = GuestCommand(("mysql", "-ps3cret", "-e", "UNLOCK TABLES"), 7.5)
     with ThawingProcess(
         ("puller.hypervisor.guest.thawing", "test:///default", "0" * 32), 60, after
     ) as process:
-        number = process._process.pid
-        assert b"s3cret" not in Path(f"/proc/{number}/cmdline").read_bytes()
-        said = Path(f"/proc/{number}/environ").read_text().split("\0")
+        place = Path(f"/proc/{process._process.pid}")
+        assert b"s3cret" not in _when_started(place / "cmdline")
+        said = _when_started(place / "environ").decode().split("\0")
         process.done()
     for name, _, value in (item.partition("=") for item in said if item):
         monkeypatch.setenv(name, value)
