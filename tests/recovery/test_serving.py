@@ -14,7 +14,7 @@ import pytest
 import puller
 from puller.cancelling import CancelScope, RetryPolicy
 from puller.errors import DamagedData, StoreError
-from puller.recovery.serving import fetching
+from puller.recovery.serving import fetching, hold
 from puller.recovery.serving.chunks import ChunkCache, Claim, Place
 from puller.recovery.serving.disk import ServedDisk
 from puller.recovery.serving.exports import Exports
@@ -264,10 +264,12 @@ def test_the_protection_that_is_being_put_at_the_end_does_not_stay(
         landed.set()
 
     monkeypatch.setattr(FolderStore, "put_new", slow_put)
+    monkeypatch.setattr(hold, "_GRACE", 60.0)
+    monkeypatch.setattr(served.exports._hold._scope, "policy", RetryPolicy(60.0, limit=60.0))
     renewing = threading.Thread(target=served.exports._hold._renew)
     renewing.start()
     assert under_way.wait(60)
-    threading.Timer(0.5, go_on.set).start()
+    threading.Timer(1.5, go_on.set).start()
     served.exports.end()
     assert landed.wait(60)
     renewing.join()
