@@ -21,6 +21,7 @@ RESTIC = "nbdcopy | restic --stdin"
 VIRTNBDRESTORE = "virtnbdrestore (qcow2)"
 GETS = "plain GETs of its packs"
 
+FAST = "puller --compression fast"
 FULL_FOLDER = "full to a directory"
 FULL_S3 = "full to S3"
 RESTORE = "restore from {place} to {format}"
@@ -54,6 +55,7 @@ def _fulls() -> Iterator[Work]:
         FULL_FOLDER,
         {
             PULLER: ours.full_to_folder,
+            FAST: ours.fast_full_to_folder,
             VIRTNBDBACKUP: peers.virtnbdbackup_full,
             ZSTD: peers.zstd_to_folder,
             CONVERT: peers.qemu_img_convert,
