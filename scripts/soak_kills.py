@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import libvirt
 
@@ -29,7 +28,7 @@ import puller
 from puller.hypervisor.connection import prepare_library
 from puller.hypervisor.locking.lock import DomainLock, lock_directory
 from puller.upkeep.retention.policy import Policy
-from tests.lab.daemon import URI, PrivateLibvirt
+from tests.lab.daemon import URI, PrivateLibvirt, has_job
 from tests.lab.guest import Agent, Guest, running_guest
 from tests.lab.one_backup import PASSWORD, digest
 from tests.lab.seaweed import Seaweed
@@ -185,7 +184,7 @@ def see_no_remains(scene: Scene) -> int:
         found = {checkpoint.getName() for checkpoint in domain.listAllCheckpoints()}
         if not found <= points:
             raise SystemExit(f"checkpoints {found} are left")
-        if _has_job(domain):
+        if has_job(domain):
             raise SystemExit("a job is left")
         left = [
             *scene.folder.glob("guest/*.scratch"),
@@ -195,16 +194,6 @@ def see_no_remains(scene: Scene) -> int:
             raise SystemExit(f"{left} are left")
         with DomainLock(domain.UUIDString(), DOMAIN, lock_directory()):
             return len(found)
-
-
-def _has_job(domain: Any) -> bool:
-    try:
-        domain.backupGetXMLDesc()
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_BACKUP:
-            return False
-        raise
-    return True
 
 
 def see_guest(scene: Scene, generation: int) -> None:

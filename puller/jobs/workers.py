@@ -26,7 +26,7 @@ sys.path[:] = sys.argv.pop().split(os.pathsep)
 from puller.jobs import worker
 worker.main()
 """
-"""Uses the module search path of the process of the job, whatever the working directory is."""
+"""Uses the module search path of the job's process, and not the working directory."""
 
 _LIMITS = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 """As the command line limits its own process."""
@@ -69,10 +69,10 @@ class Workers:
         return point
 
     def _idle_one(self) -> _Process | None:
-        """Return a process that waits for a domain. One that was killed or stopped meanwhile is no loss."""
+        """Return a process that waits for a domain, without those that were killed or stopped meanwhile."""
         while True:
             try:
-                process = self._idle.pop()  # in one step, whatever other threads do
+                process = self._idle.pop()  # one step: threads share the list
             except IndexError:
                 return None
             if process.takes_more:

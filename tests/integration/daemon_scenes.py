@@ -24,7 +24,7 @@ from puller.events import Event, Notice, Step
 from puller.hypervisor.connection import prepare_library
 from puller.hypervisor.job.frozen import DiskExport
 from tests.integration.conftest import Truth, leftovers, restored
-from tests.lab.daemon import URI, PrivateLibvirt
+from tests.lab.daemon import URI, PrivateLibvirt, has_job
 from tests.lab.guest import Agent, Guest, running_guest
 
 DOMAIN = "scenes"
@@ -106,17 +106,6 @@ class Stage:
             jobs = ["a job"] if has_job(domain) else []
         files = [*leftovers(self.folder / "guest"), *Path("/var/lib/libvirt/qemu").glob("domain-*/puller-*")]
         return jobs + [str(path) for path in files] + sorted(names - points) + sorted(names)[1:]
-
-
-def has_job(domain: Any) -> bool:
-    """Whether a backup job is open."""
-    try:
-        domain.backupGetXMLDesc()
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_BACKUP:
-            return False
-        raise
-    return True
 
 
 def hanging_agent(stage: Stage) -> dict[str, Any]:

@@ -31,10 +31,10 @@ from puller.hypervisor.domain.disks.encryption import encryption_element
 from puller.hypervisor.job.frozen import DiskExport
 from puller.units import KIB, MIB
 from tests.integration.conftest import restored
-from tests.integration.daemon_scenes import has_job
 from tests.integration.remote_stage import DISKS, NAME, Stage, scattered
 from tests.lab import luks
 from tests.lab.certificates import DAY, NOW, Authority
+from tests.lab.daemon import has_job
 from tests.lab.hypervisor_host import ADDRESS, IMAGES
 from tests.lab.two_hosts import SSH, HypervisorHost
 

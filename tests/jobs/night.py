@@ -18,6 +18,7 @@ import libvirt
 import puller
 from benchmarks.host import Host
 from puller.units import MIB
+from tests.lab.daemon import has_job
 
 PASSWORD = "the moon is up"
 PATIENCE = 180.0
@@ -174,16 +175,6 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def _has_job(domain: Any) -> bool:
-    try:
-        domain.backupGetXMLDesc()
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_BACKUP:
-            return False
-        raise
-    return True
-
-
 def _processes(folder: str) -> Iterator[int]:
     """Numbers of the workers whose environment names ``folder``."""
     for process in Path("/proc").glob("[0-9]*"):
@@ -215,7 +206,7 @@ def main(folder: Path) -> None:
         with closing(libvirt.open(host.uri)) as connection:
             domains = [connection.lookupByName(name) for name in NAMES]
             questions = {
-                "jobs": lambda: [domain.name() for domain in domains if _has_job(domain)],
+                "jobs": lambda: [domain.name() for domain in domains if has_job(domain)],
                 "checkpoints": lambda: [each.getName() for each in _checkpoints(domains)],
                 "uuid": domains[1].UUIDString,
                 "clear": lambda: [each.delete() for each in _checkpoints(domains)],

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import libvirt
 
@@ -147,3 +147,14 @@ def _answers() -> bool:
 def is_root() -> bool:
     """Whether this process may have a private daemon."""
     return os.geteuid() == 0
+
+
+def has_job(domain: Any) -> bool:
+    """Whether a backup job is open."""
+    try:
+        domain.backupGetXMLDesc()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_BACKUP:
+            return False
+        raise
+    return True

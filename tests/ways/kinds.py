@@ -14,9 +14,8 @@ import libvirt
 from puller.hypervisor.job.job import PullJob
 from puller.hypervisor.job.pushjob import PushJob
 from puller.qmp.fleecing import FleecedDisks
-from tests.integration.daemon_scenes import has_job
 from tests.integration.remote_stage import FarMachine
-from tests.lab.daemon import URI, PrivateLibvirt
+from tests.lab.daemon import URI, PrivateLibvirt, has_job
 from tests.lab.hypervisor_host import IMAGES
 from tests.lab.machine import domain_xml, image_path
 from tests.lab.qemu import BareMachine

@@ -46,9 +46,8 @@ def _resume(booted: Booted, repository: Repository, environment: Mapping[str, st
             require_active(domain.inactive_xml(), host)
         if booted.state == "standalone":
             pass
-        elif all(
-            disk.whole for disk in booted.disks
-        ):  # puller was killed before it noted that, and perhaps the point is gone
+        elif all(disk.whole for disk in booted.disks):
+            # puller was killed before it noted that, and perhaps the point is gone
             require_alone(booted, domain, host)
         else:
             if not domain.is_active():
